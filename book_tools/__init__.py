@@ -1,0 +1,1 @@
+"""What turns chapters into products: execution, site, Colab copies, ledger. Never imported by dlt_helpers."""
