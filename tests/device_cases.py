@@ -1,0 +1,176 @@
+"""One case for every public function that computes: on the device it is handed, it must stay."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dlt_helpers import complementarity, data, flows, functional, hessian, models, train
+
+ROOMS = {"data": data, "models": models, "functional": functional, "train": train, "hessian": hessian,
+         "complementarity": complementarity, "flows": flows}
+NO_DEVICE = {  # public, and nothing that a device could be wrong in
+    "data.cifar10": "reads files", "data.digits": "reads files", "data.fashion_mnist": "reads files",
+    "data.mnist": "reads files", "data.plays": "reads a file", "data.vocabulary": "text to text",
+    "data.decode": "tensor to text", "models.num_params": "a number"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """`run(device)` makes inputs on `device` and returns what the function makes of them.
+
+    Attributes:
+        without_values: no branch depends on values, so that it also runs on tensors that have none.
+    """
+
+    run: Callable[[str], object]
+    without_values: bool = True
+
+
+def public_functions():
+    """Return "room.function" for every public function that is defined in a room of ROOMS."""
+    return [f"{name}.{key}" for name, room in ROOMS.items() for key, value in vars(room).items()
+            if inspect.isfunction(value) and key[0] != "_" and value.__module__.startswith(room.__name__)]
+
+
+def tensors(result):
+    """Yield every tensor in `result`, in modules, dataclasses, mappings and sequences alike."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, nn.Module):
+        yield from result.parameters()
+    elif dataclasses.is_dataclass(result):
+        yield from tensors([getattr(result, field.name) for field in dataclasses.fields(result)])
+    elif isinstance(result, dict):
+        yield from tensors(list(result.values()))
+    elif isinstance(result, (list, tuple)):
+        for part in result:
+            yield from tensors(part)
+
+
+def seeded():
+    return torch.Generator(device="cpu").manual_seed(0)
+
+
+def drawn(device, *shape):
+    return torch.randn(shape, generator=seeded(), device="cpu").to(device)
+
+
+def images(device):
+    y = torch.arange(6, device=device) % 3
+    x = drawn(device, 6, 1, 4, 4)
+    return data.Images(x=x, y=y, x_test=x[:3], y_test=y[:3], name="toy", n_classes=3)
+
+
+def network(device, make=None):
+    """Return f, w on `device`, and inputs and targets for it there."""
+    f, w = functional.flatten(make() if make else models.mlp([4, 3, 1], generator=seeded()))
+    return f, w.to(device), drawn(device, 10, 4), drawn(device, 10, 1)
+
+
+def risk(device, **options):
+    """Return a loss, a point w on `device`, and a direction there."""
+    f, w, x, y = network(device)
+    return functional.empirical_risk(f, x, y, **options), w, torch.ones_like(w)
+
+
+def forward(make, x):
+    """Return a case: the outputs of a network whose weights were moved to the device."""
+    def run(device):
+        f, w = functional.flatten(make())
+        return f(w.to(device), x(device))
+    return Case(run)
+
+
+def batch_loss(device):
+    """Return batch_loss(w, indices) and w."""
+    f, w, x, y = network(device)
+    return (lambda w, batch: functional.empirical_risk(f, x[batch], y[batch])(w)), w
+
+
+def image_batch(device):
+    return drawn(device, 5, 1, 4, 4)
+
+
+def quadratic(device):
+    """Return H = diag(1, 2), so that 2/η = 1.9 is crossed, and w."""
+    h = torch.arange(1.0, 3.0, device=device)
+    return (lambda w: 0.5 * (h * w * w).sum() + 0.05 * (w**4).sum()), torch.full((2,), 0.1, device=device)
+
+
+RECORD = {"every": 1, "keep": True, "record": {"norm": lambda w: w.norm()}}
+RECORD_P = {"every": 1, "keep": True, "record": {"norm": lambda w, P: (P * w).norm()}}
+
+CASES = {
+    "data.pool": Case(lambda d: data.pool(images(d), 2)),
+    "data.subset": Case(
+        lambda d: data.subset(images(d), per_class=1, classes=[2, 0], generator=seeded()), False),
+    "data.standardise": Case(lambda d: data.standardise(images(d)), False),
+    "data.shuffle_pixels": Case(lambda d: data.shuffle_pixels(images(d), generator=seeded())),
+    "data.random_pixels": Case(lambda d: data.random_pixels(images(d), generator=seeded())),
+    "data.gaussian_pixels": Case(lambda d: data.gaussian_pixels(images(d), generator=seeded())),
+    "data.parity": Case(lambda d: data.parity(images(d).y)),
+    "data.one_hot": Case(lambda d: data.one_hot(images(d).y, 3)),
+    "data.corrupt_labels": Case(lambda d: data.corrupt_labels(images(d).y, 0.5, 3, generator=seeded())),
+    "data.encode": Case(lambda d: data.encode("to be", " beot").to(d)),  # always made on the CPU
+    "data.split_blocks": Case(lambda d: data.split_blocks(torch.arange(20, device=d), block=2, every=2,
+                                                          generator=seeded()), False),
+    "data.hermite": Case(lambda d: data.hermite(3)(drawn(d, 4))),
+    "data.linear_teacher": Case(lambda d: data.linear_teacher(16, generator=seeded())(image_batch(d))),
+    "data.single_index_teacher": Case(
+        lambda d: data.single_index_teacher(16, torch.tanh, generator=seeded())(image_batch(d))),
+    "data.two_layer_teacher": Case(
+        lambda d: data.two_layer_teacher(16, 3, generator=seeded())(image_batch(d))),
+    "models.mlp": forward(lambda: models.mlp([16, 4, 2], parametrisation="mup"), image_batch),
+    "models.deep_linear": forward(lambda: models.deep_linear([16, 4, 2]), image_batch),
+    "models.cnn": forward(lambda: models.cnn((1, 4, 4), (3, 3), 2), image_batch),
+    "models.vit": forward(lambda: models.vit((1, 4, 4), 2, patch=2, readout="class"), image_batch),
+    "models.transformer": forward(lambda: models.transformer(7, context=5),
+                                  lambda d: torch.arange(10, device=d).reshape(2, 5) % 7),
+    "functional.flatten": Case(lambda d: network(d)[0](*network(d)[1:3])),
+    "functional.empirical_risk": Case(
+        lambda d: [risk(d, loss=loss)[0](risk(d)[1]) for loss in ("square", "logistic")]),
+    "functional.value_and_grad": Case(lambda d: functional.value_and_grad(*risk(d)[:2])),
+    "functional.derivatives": Case(
+        lambda d: (lambda loss, w, v: functional.derivatives(loss, w).hvp(torch.stack([v, w], 1)))(*risk(d))),
+    "functional.third_derivative": Case(
+        lambda d: (lambda loss, w, v: [functional.third_derivative(loss, w, v, w, method="autograd"),
+                                       functional.third_derivative(loss, w, v)])(*risk(d)), False),
+    "hessian.hvp": Case(lambda d: hessian.hvp(*risk(d))),
+    "hessian.dense": Case(lambda d: hessian.dense(*risk(d)[:2])),
+    "hessian.top_eigs": Case(lambda d: hessian.top_eigs(*risk(d)[:2], 2, preconditioner=1 + risk(d)[2],
+                                                        generator=seeded()), False),
+    "hessian.sharpness": Case(lambda d: hessian.sharpness(*risk(d)[:2]), False),
+    "hessian.tracker": Case(lambda d: hessian.tracker(risk(d)[0], k=2)(risk(d)[1]), False),
+    "train.midpoints": Case(lambda d: train.midpoints(drawn(d, 5, 3))),
+    "train.gradient_descent": Case(
+        lambda d: train.gradient_descent(*risk(d)[:2], lr=0.1, steps=4, momentum=0.5, noise=1e-6,
+                                         generator=seeded(), **RECORD), False),
+    "train.sgd": Case(lambda d: train.sgd(*batch_loss(d), n=10, batch_size=3, lr=0.1, steps=5,
+                                          generator=seeded(), **RECORD), False),
+    "train.adam": Case(lambda d: train.adam(*risk(d)[:2], lr=0.01, steps=4, **RECORD_P), False),
+    "train.run": Case(lambda d: train.run(
+        lambda t, w, state: (w @ w, 0.9 * w, state, None), lambda w: w @ w, drawn(d, 3), {"m": drawn(d, 3)},
+        lr=0.1, steps=4, **RECORD), False),
+    "train.rmsprop": Case(lambda d: train.rmsprop(*risk(d)[:2], lr=0.01, steps=4, **RECORD_P), False),
+    "complementarity.solve_complementarity": Case(
+        lambda d: complementarity.solve_complementarity(
+            -torch.eye(2, device=d, dtype=torch.float64),
+            torch.eye(4, device=d, dtype=torch.float64).reshape(2, 2, 2, 2)), False),
+    "flows.gradient_flow": Case(lambda d: flows.gradient_flow(*risk(d)[:2], lr=0.1, steps=3), False),
+    "flows.central_flow": Case(
+        lambda d: flows.central_flow(*quadratic(d), lr=2 / 1.9, steps=4, generator=seeded()), False),
+    "flows.rmsprop_flow": Case(
+        lambda d: flows.rmsprop_flow(*quadratic(d), torch.full((2,), 0.01, device=d), lr=0.2, beta2=0.9,
+                                     steps=4, generator=seeded()), False),
+    "flows.contractions": Case(
+        lambda d: (lambda loss, w, v: flows.contractions(
+            loss, w, torch.stack([v, w], 1), functional.value_and_grad(loss, w)[1]))(*risk(d)), False),
+    "flows.oscillation": Case(lambda d: flows.oscillation(drawn(d, 9, 3))),
+    "flows.oscillation_trace": Case(lambda d: flows.oscillation_trace(drawn(d, 9, 3), window=4)),
+    "flows.oscillation_covariance": Case(
+        lambda d: flows.oscillation_covariance(drawn(d, 9, 3), drawn(d, 3, 2), t=4, window=4), False),
+    "flows.time_average": Case(lambda d: flows.time_average(drawn(d, 9), window=4)),
+}
