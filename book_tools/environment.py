@@ -16,7 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 NEEDED = (3, 11)
 DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached) (\S+?)(?:-(?:py|cp)\d\S*)? \(([\d.]+) ([kMG]B)\)")
-SPACE_GB = 4.0  # .venv takes 1.6 GB with the CPU build of torch, and pip unpacks before it copies
+SPACE_GB = 4.0  # .venv takes 2 GB with the CPU build of torch, and pip unpacks before it copies
 
 
 class Problem(Exception):

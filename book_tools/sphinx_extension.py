@@ -11,13 +11,14 @@ from pathlib import Path
 
 from sphinx.errors import ExtensionError
 
-from book_tools import author_year, chapters, ledger, run_times
+from book_tools import author_year, cards, chapters, ledger, run_times
+from book_tools.bibliography import Bibliography
 
 PLACEHOLDER = "https://github.com/OWNER/REPOSITORY"
 MATHJAX = ("tex-mml-chtml.js", "input", "output/chtml/fonts", "a11y", "sre")  # what pages of ours can ask for
-BODY = (  # what docutils and sphinx-proof write, and what HTML and ARIA allow there
+BODY = (  # what docutils, sphinx-proof and sphinx-exercise write, and what HTML and ARIA allow there
     ('role="doc-biblioentry"', 'role="listitem"'),
-    (' id="proof-content"', ""),
+    *((f' id="{part}-content"', "") for part in ("proof", "exercise", "solution")),
     ('class="proof admonition" id="proof"', 'class="proof admonition dlt-proof"'),
 )
 INDEX = """<!DOCTYPE html>
@@ -82,8 +83,10 @@ def source_url(url):
 
 def mend_page(app, pagename, templatename, context, doctree):
     """Point the buttons where they should lead, drop scripts that would call other hosts, mend the markup."""
+    body = context.get("body", "")
     for written, allowed in BODY:
-        context["body"] = context.get("body", "").replace(written, allowed)
+        body = body.replace(written, allowed)
+    context["body"] = cards.name_sources(body, Bibliography.of())
     context["script_files"] = [script for script in context["script_files"] if not _calls_out(script)]
     pending = list(context.get("header_buttons", []))
     while pending:

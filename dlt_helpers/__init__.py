@@ -1,3 +1,3 @@
-"""Helpers of *Deep Learning Theory: executable lecture notes*; call them by room: ``from dlt_helpers import hessian``."""
+"""Helpers of *Deep Learning Theory: executable lecture notes*, to be called by room: ``hessian.sharpness(…)``."""
 
 __version__ = "0.1.0"

@@ -15,9 +15,9 @@ from torch import Tensor
 from dlt_helpers.functional import Derivatives, Loss, derivatives
 
 SPARE = 3  # Ritz vectors carried from solve to solve beyond the k asked for: one of them may overtake
-AHEAD = 2  # pairs beyond k that a cold start must find too, lest one of a bunch be missed
+AHEAD = 1  # pairs beyond k that a cold start must find too, lest one of a bunch be missed
 BASIS = 40  # vectors kept before a thick restart: bounds the memory at 2 · BASIS · p numbers
-HVP_COST = 1.2  # gradients per product with the graph retained (measured by `make bench`)
+HVP_COST = 1.3  # gradients per product with the graph retained (measured by `make bench`)
 
 
 class ConvergenceError(RuntimeError):
@@ -78,7 +78,7 @@ def top_eigs(loss: Loss, w: Tensor, k: int = 1, *, start: Tensor | None = None, 
     """Return the k largest eigenvalues θ and vectors of P^(-1/2) ∇²L(w) P^(-1/2), to residual tol·|θ|.
 
     Rayleigh–Ritz on a growing orthonormal basis: begin with the start vectors, extend by the residual of the
-    first unconverged pair (from one start vector this is Lanczos with full reorthogonalisation), stop when
+    last unconverged pair (from one start vector this is Lanczos with full reorthogonalisation), stop when
     ‖A z − θ z‖ ≤ tol·|θ| for all k. Some eigenvalue is then within the residual of θ, and usually within
     residual²/gap. Where eigenvalues bunch, repeat or cross, as at the edge of stability, a small residual may
     belong to a neighbour: hence several start vectors, `AHEAD` more pairs from a cold start, and `SPARE` more
@@ -161,13 +161,14 @@ class Tracker:
     Attributes: eigs (the last result), n_solves, n_hvps and n_gradients (totals).
     """
 
-    def __init__(self, loss: Loss, k: int, tol: float, max_hvps: int, generator: torch.Generator | None):
-        self.loss, self.k, self.options = loss, k, {"tol": tol, "max_hvps": max_hvps, "generator": generator}
+    def __init__(self, loss: Loss, k: int, spare: int, tol: float, max_hvps: int, generator: torch.Generator | None):
+        self.loss, self.k, self.spare = loss, k, spare
+        self.options = {"tol": tol, "max_hvps": max_hvps, "generator": generator}
         self.eigs: Eigs | None = None
         self.n_solves = self.n_hvps = self.n_gradients = 0
 
     def __call__(self, w: Tensor, preconditioner: Tensor | None = None) -> float | Tensor:
-        start = None if self.eigs is None else self.eigs.subspace
+        start = None if self.eigs is None else self.eigs.subspace[:, : self.k + self.spare]
         eigs = top_eigs(self.loss, w, self.k, start=start, preconditioner=preconditioner, **self.options)
         self.eigs = _require(eigs)
         self.n_solves += 1
@@ -176,11 +177,13 @@ class Tracker:
         return eigs.values.item() if self.k == 1 else eigs.values
 
 
-def tracker(loss: Loss, *, k: int = 1, tol: float = 1e-2, max_hvps: int = 500,
+def tracker(loss: Loss, *, k: int = 1, spare: int = SPARE, tol: float = 1e-2, max_hvps: int = 500,
             generator: torch.Generator | None = None) -> Tracker:
     """Return a function w ↦ the k largest eigenvalues of ∇²L(w), warm-started from its last call.
 
-    Called along a run, at midpoints rather than at the oscillating iterates, it needs a few products a call.
+    Called along a run, at midpoints rather than at the oscillating iterates, it needs a few products a call:
+    k + `spare` for the vectors carried over, and those that the residual asks for. Fewer than `SPARE` are faster,
+    and enough where measurements lie close together.
     `tracker(w, preconditioner)` gives those of P⁻¹∇²L. Raises ConvergenceError as `sharpness` does.
 
     Used in: edge_of_stability.
@@ -189,7 +192,7 @@ def tracker(loss: Loss, *, k: int = 1, tol: float = 1e-2, max_hvps: int = 500,
     >>> [round(sharp(torch.tensor([1.0, x])), 3) for x in (2.0, 3.0)]
     [4.0, 9.0]
     """
-    return Tracker(loss, k, tol, max_hvps, generator)
+    return Tracker(loss, k, spare, tol, max_hvps, generator)
 
 
 def _drawer(w: Tensor, generator: torch.Generator | None) -> Callable[[], Tensor]:
@@ -240,4 +243,4 @@ def _rayleigh_ritz(operator: Callable[[Tensor], Tensor], rows: list[Tensor], dra
             Q[:keep], AQ[:keep] = S @ Q[:m], S @ AQ[:m]
             T[:], m = 0, keep
             T[range(m), range(m)] = theta
-        new = [R[bad[0]]]
+        new = [R[bad[-1]]]  # not bad[0], which leaves it to one Krylov sequence to tell a bunch apart

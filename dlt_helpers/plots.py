@@ -39,7 +39,7 @@ def label_line(ax, x, y, text, *, color="#444444", dx=4, dy=0, **style):
 
 
 def threshold(ax, value, text="", *, color=COLORS["threshold"], at="right"):
-    """Draw a prediction as a thin dashed line at height `value`, named at its right or left end; return ax."""
+    """Draw a prediction as a thin dashed line at height `value`, named at one end of it; return ax."""
     ax.axhline(float(value), color=color, lw=0.9, ls=(0, (5, 3)), zorder=1)
     x, ha = (1.0, "right") if at == "right" else (0.0, "left")
     if text:

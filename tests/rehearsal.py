@@ -4,12 +4,13 @@ Run as a program, because a stand-in device can be registered only once in a pro
 
     python tests/rehearsal.py
 
-prints one JSON object: what became of each case of `device_cases`, and the peak bytes of each of `STEPS`.
+prints one JSON object: what became of each case of `device_cases`, and the peak bytes of each of `PEAKS`.
 """
 
 import contextlib
 import functools
 import json
+import re
 import sys
 import weakref
 from pathlib import Path
@@ -23,8 +24,9 @@ sys.path.append(str(Path(__file__).parents[1]))  # as a program it finds the che
 
 from dlt_helpers import functional, models  # noqa: E402
 
+CHAPTERS = Path(__file__).parents[1] / "chapters"
 CIFAR, TARGETS = (5000, 3, 32, 32), (5000, 10)
-STEPS = {  # name: arguments of `training_step`, in the sizes of the gpu preset
+STEPS = {  # name: arguments of `training_step`, at a scale that a researcher would bring
     "mlp 3072-200-200-10": (lambda: models.mlp([3072, 200, 200, 10]), CIFAR, TARGETS, {"hvps": 2}),
     "cnn 32-32": (lambda: models.cnn((3, 32, 32), (32, 32), 10), CIFAR, TARGETS, {"hvps": 2}),
     "vit 32×2": (lambda: models.vit((3, 32, 32), 10, dim=32, depth=2), CIFAR, TARGETS, {"hvps": 2}),
@@ -123,6 +125,29 @@ def training_step(make_model, x_shape, y_shape, *, loss="square", chunk=None, hv
     return step
 
 
+def gpu_size(chapter, name):
+    """Return the number, or tuple of numbers, that the chapter chooses for `name` under the gpu preset."""
+    line = rf"^[^\n]*\b{name}\b[^\n]*= run\.choose\(ci=.+?, gpu=(\([^)]*\)|[\d_]+)\)"
+    return eval(re.search(line, (CHAPTERS / f"{chapter}.md").read_text("utf-8"), re.MULTILINE)[1])
+
+
+def edge_of_stability(device):
+    """What the chapter holds at once under the gpu preset: runs with every iterate kept, and a sharpness."""
+    size = functools.partial(gpu_size, "edge_of_stability")
+    (_, steps), (_, rms_steps), seeds = size("start, steps"), size("rms_steps"), 3
+    n, width = 10 * size("per_class"), size("width")
+    make = lambda: models.mlp([196, width, width, 1], activation="gelu")  # noqa: E731
+    p = models.num_params(make())
+    rows = 5 * steps + 3 * steps // 2 + 5 * rms_steps  # a seed: GD, midpoints, δ, two flows; again; RMSProp
+    kept = torch.zeros(seeds * rows, p, device=device)
+    training_step(make, (n, 1, 14, 14), (n, 1), hvps=4)(device)
+    return kept
+
+
+PEAKS = {name: training_step(*positional, **options) for name, (*positional, options) in STEPS.items()}
+PEAKS["chapter edge_of_stability"] = edge_of_stability
+
+
 def outcome(run):
     """Return None if run(device) succeeds and leaves all its tensors on the device, else what went wrong."""
     from device_cases import tensors
@@ -139,8 +164,7 @@ def main():
     from device_cases import CASES
 
     cases = {name: outcome(case.run) for name, case in CASES.items() if case.without_values}
-    peaks = {name: peak_bytes(training_step(*positional, **options))
-             for name, (*positional, options) in STEPS.items()}
+    peaks = {name: peak_bytes(fn) for name, fn in PEAKS.items()}
     n = 1000
     known = {  # in units of n² floats
         "matmul": lambda device: torch.zeros(n, n, device=device) @ torch.zeros(n, n, device=device),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from device_cases import CASES, NO_DEVICE, public_functions, tensors
-from rehearsal import STEPS
+from rehearsal import PEAKS
 
 T4 = 15e9  # bytes
 
@@ -70,6 +70,6 @@ def test_peak_bytes_are_right_where_they_are_known(rehearsed):
     assert 4 < known["saved for backward"] <= 6.0001
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", PEAKS)
 def test_the_gpu_preset_fits_a_t4(name, rehearsed):
     assert 1e6 < rehearsed["peaks"][name] < T4

@@ -108,12 +108,40 @@ def test_multiple_eigenvalues_are_all_found(seed, dtype):
     assert eigs.values.tolist() == pytest.approx([20, 20, 20, 19], rel=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_eigenvalues_bunched_at_the_edge(seed):
-    bunch = [20.38, 19.99, 19.62, 19.34, 18.80, 18.40, 18.11, 17.12]  # of a network at 2/η = 20
-    H = rotated(bunch + list(np.linspace(-3, 12, 300)), seed)
-    eigs = hessian.top_eigs(quadratic(H), origin(H), 4, tol=1e-2)
-    assert eigs.values.tolist() == pytest.approx(bunch[:4], rel=2e-3)
+BUNCH = [20.38, 19.99, 19.62, 19.34, 18.80, 18.40, 18.11, 17.12]  # a network's at 2/η = 20
+
+
+def missed_in_bunches(k):
+    """Return in how many of 40 cold solves one of the k largest eigenvalues of a bunch is off by 1 %."""
+    missed = 0
+    for seed in range(40):
+        H = rotated(BUNCH + list(np.linspace(-3, 12, 100)), seed)
+        eigs = hessian.top_eigs(quadratic(H), origin(H), k, generator=torch.Generator().manual_seed(seed))
+        assert eigs.converged
+        missed += not np.allclose(eigs.values.numpy(), BUNCH[:k], rtol=1e-2)
+    return missed
+
+
+def test_eigenvalues_bunched_at_the_edge_are_not_missed(monkeypatch):
+    assert (missed_in_bunches(1), missed_in_bunches(4)) == (0, 0)
+    monkeypatch.setattr(hessian, "AHEAD", 0)  # the control: a small residual alone says nothing of neighbours
+    assert missed_in_bunches(1) > 0
+
+
+def test_an_overtaking_eigenvalue_is_seen_although_nothing_rotates(monkeypatch):
+    """Eigenvectors stand still and two eigenvalues cross: the old vector keeps a residual of zero."""
+    def path():
+        sharp, values = None, []
+        for t in range(7):
+            H = rotated([10 - t, 5 + t] + list(np.linspace(0, 3, 40)))
+            result = hessian.top_eigs(quadratic(H), origin(H), 1, start=sharp)
+            sharp = result.subspace
+            values.append(result.values.item())
+        return values
+
+    assert path() == pytest.approx([10, 9, 8, 8, 9, 10, 11], rel=2e-3)
+    monkeypatch.setattr(hessian, "SPARE", 0)  # the control: with one vector the crossing is not noticed
+    assert path()[-1] == pytest.approx(4, rel=1e-2)
 
 
 def test_tracker_follows_an_eigenvalue_that_overtakes():

@@ -1,7 +1,6 @@
 """What is drawn is what was given: plots draw, and compute nothing."""
 
 import ast
-import sys
 from pathlib import Path
 
 import matplotlib
