@@ -23,7 +23,7 @@ test: environment ## re-execute and check everything: code, notebooks, claims, t
 	@$(RUN) book_tools.check
 
 bench: environment ## measure our instruments against their peers: tests/benchmarks/results.json
-	@for bench in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 .venv/bin/python $$bench || exit 1; done
+	@OMP_NUM_THREADS=1 $(RUN) tests.benchmarks.run
 
 clean: ## remove what make built (keeps .venv; delete that directory to start afresh)
 	@rm -rf _build .pytest_cache .ruff_cache

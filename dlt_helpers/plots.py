@@ -145,7 +145,7 @@ def video(fig, draw, frames, *, label, fps=12):
     data = _encode(program, b"".join(p.tobytes() for p in pictures), width, height, fps)
     source = "data:video/mp4;base64," + base64.b64encode(data).decode()
     player = (
-        f'<video controls muted playsinline preload="none" width="{width}" height="{height}" '
+        f'<video controls muted playsinline preload="metadata" width="{width}" height="{height}" '
         f'style="max-width: 100%; height: auto" aria-label="{html.escape(label)}" src="{source}"></video>'
     )
     return Video(label, player, data)

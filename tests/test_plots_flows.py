@@ -52,7 +52,7 @@ def test_every_frame_is_in_the_film_and_sizes_are_even(film, tmp_path):
 
 def test_the_reader_starts_it_and_its_content_is_described(film):
     html = film(label='a "dot" moves')._repr_html_()
-    assert 'preload="none"' in html and " controls " in html and "autoplay" not in html
+    assert 'preload="metadata"' in html and " controls " in html and "autoplay" not in html
     assert 'aria-label="a &quot;dot&quot; moves"' in html
     assert "http" not in html
     source = re.search(r'src="data:video/mp4;base64,([^"]+)"', html)[1]
