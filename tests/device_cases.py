@@ -155,6 +155,11 @@ CASES = {
         lambda t, w, state: (w @ w, 0.9 * w, state, None), lambda w: w @ w, drawn(d, 3), {"m": drawn(d, 3)},
         lr=0.1, steps=4, **RECORD), False),
     "train.rmsprop": Case(lambda d: train.rmsprop(*risk(d)[:2], lr=0.01, steps=4, **RECORD_P), False),
+    "train.ensemble": Case(lambda d: train.ensemble(
+        [16, 4, 3], image_batch(d), torch.arange(5, device=d) % 3, generators=[seeded(), seeded()], lr=[0.1, 0.2],
+        epochs=2, batch_size=2, dropout=0.5, generator=seeded(), x_test=image_batch(d).expand(2, 5, 1, 4, 4),
+        y_test=torch.arange(5, device=d) % 3).weights, False),
+    "train.stack": Case(lambda d: train.stack([models.mlp([4, 3], generator=seeded()).to(d)] * 2), False),
     "complementarity.solve_complementarity": Case(
         lambda d: complementarity.solve_complementarity(
             -torch.eye(2, device=d, dtype=torch.float64),
