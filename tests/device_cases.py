@@ -7,14 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dlt_helpers import complementarity, data, flows, functional, hessian, models, train
+from dlt_helpers import bounds, complementarity, data, flows, functional, hessian, models, train
 
 ROOMS = {"data": data, "models": models, "functional": functional, "train": train, "hessian": hessian,
-         "complementarity": complementarity, "flows": flows}
+         "complementarity": complementarity, "bounds": bounds, "flows": flows}
 NO_DEVICE = {  # public, and nothing that a device could be wrong in
     "data.cifar10": "reads files", "data.digits": "reads files", "data.fashion_mnist": "reads files",
     "data.mnist": "reads files", "data.plays": "reads a file", "data.vocabulary": "text to text",
     "data.decode": "tensor to text", "models.num_params": "a number"}
+NO_DEVICE |= {f"bounds.{name}": "numbers to a number" for name in (
+    "examples_needed", "finite_class", "from_growth", "growth_sauer", "log_growth_sauer", "massart",
+    "relu_network_log2_growth", "relu_network_vc", "symmetrisation", "vc")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +167,19 @@ CASES = {
         lambda d: complementarity.solve_complementarity(
             -torch.eye(2, device=d, dtype=torch.float64),
             torch.eye(4, device=d, dtype=torch.float64).reshape(2, 2, 2, 2)), False),
+    "bounds.sup_deviation": Case(
+        lambda d: bounds.sup_deviation(drawn(d, 3, 5), 4, n_draws=2, generator=seeded())),
+    "bounds.signs": Case(lambda d: bounds.signs(2, 3, generator=seeded(), like=drawn(d, 1))),
+    "bounds.rademacher_draws": Case(
+        lambda d: [bounds.rademacher_draws(drawn(d, 3, 5), n=n, n_draws=2, generator=seeded()) for n in (None, 4)]),
+    "bounds.rademacher_linear": Case(lambda d: bounds.rademacher_linear(image_batch(d), 1.0), False),
+    "bounds.rademacher_linear_draws": Case(
+        lambda d: bounds.rademacher_linear_draws(image_batch(d), 1.0, n_draws=2, generator=seeded())),
+    "bounds.two_layer": Case(lambda d: bounds.two_layer(1.0, image_batch(d)), False),
+    "bounds.two_layer_draws": Case(
+        lambda d: bounds.two_layer_draws(1.0, image_batch(d), n_draws=2, starts=2, steps=2, generator=seeded())),
+    "bounds.margin": Case(lambda d: bounds.margin(drawn(d, 5), 0.5, 1.0, 0.1), False),
+    "bounds.margin_uniform": Case(lambda d: bounds.margin_uniform(drawn(d, 5), 1.0, 0.1), False),
     "flows.gradient_flow": Case(lambda d: flows.gradient_flow(*risk(d)[:2], lr=0.1, steps=3), False),
     "flows.central_flow": Case(
         lambda d: flows.central_flow(*quadratic(d), lr=2 / 1.9, steps=4, generator=seeded()), False),
