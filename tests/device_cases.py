@@ -7,17 +7,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dlt_helpers import bounds, complementarity, data, flows, functional, hessian, models, train
+from dlt_helpers import (
+    bounds,
+    complementarity,
+    curves,
+    data,
+    flows,
+    functional,
+    hessian,
+    kernels,
+    mean_field,
+    models,
+    random_features,
+    train,
+)
 
-ROOMS = {"data": data, "models": models, "functional": functional, "train": train, "hessian": hessian,
-         "complementarity": complementarity, "bounds": bounds, "flows": flows}
+ROOMS = {
+    "data": data, "models": models, "functional": functional, "train": train, "hessian": hessian,
+    "complementarity": complementarity, "bounds": bounds, "kernels": kernels, "flows": flows,
+    "random_features": random_features, "mean_field": mean_field, "curves": curves,
+}
 NO_DEVICE = {  # public, and nothing that a device could be wrong in
     "data.cifar10": "reads files", "data.digits": "reads files", "data.fashion_mnist": "reads files",
     "data.mnist": "reads files", "data.plays": "reads a file", "data.vocabulary": "text to text",
     "data.decode": "tensor to text", "models.num_params": "a number"}
-NO_DEVICE |= {f"bounds.{name}": "numbers to a number" for name in (
+NO_DEVICE |= dict.fromkeys((f"bounds.{name}" for name in (
     "examples_needed", "finite_class", "from_growth", "growth_sauer", "log_growth_sauer", "massart",
-    "relu_network_log2_growth", "relu_network_vc", "symmetrisation", "vc")}
+    "relu_network_log2_growth", "relu_network_vc", "symmetrisation", "vc")), "numbers to a number")
+NO_DEVICE |= dict.fromkeys((f"random_features.{name}" for name in (
+    "isotropic", "marchenko_pastur", "mei_montanari", "moments", "two_ridge", "finite_d", "sphere_spectrum")),
+    "numbers to numbers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +122,11 @@ def quadratic(device):
     return (lambda w: 0.5 * (h * w * w).sum() + 0.05 * (w**4).sum()), torch.full((2,), 0.1, device=device)
 
 
+def cloud(device):
+    """Return four particles in three dimensions."""
+    return mean_field.Particles(drawn(device, 4), drawn(device, 4, 3))
+
+
 RECORD = {"every": 1, "keep": True, "record": {"norm": lambda w: w.norm()}}
 RECORD_P = {"every": 1, "keep": True, "record": {"norm": lambda w, P: (P * w).norm()}}
 
@@ -147,6 +171,8 @@ CASES = {
                                                         generator=seeded()), False),
     "hessian.sharpness": Case(lambda d: hessian.sharpness(*risk(d)[:2]), False),
     "hessian.tracker": Case(lambda d: hessian.tracker(risk(d)[0], k=2)(risk(d)[1]), False),
+    "hessian.spectral_density": Case(
+        lambda d: hessian.spectral_density(*risk(d)[:2], steps=3, n_vectors=2, generator=seeded()), False),
     "train.midpoints": Case(lambda d: train.midpoints(drawn(d, 5, 3))),
     "train.gradient_descent": Case(
         lambda d: train.gradient_descent(*risk(d)[:2], lr=0.1, steps=4, momentum=0.5, noise=1e-6,
@@ -180,6 +206,15 @@ CASES = {
         lambda d: bounds.two_layer_draws(1.0, image_batch(d), n_draws=2, starts=2, steps=2, generator=seeded())),
     "bounds.margin": Case(lambda d: bounds.margin(drawn(d, 5), 0.5, 1.0, 0.1), False),
     "bounds.margin_uniform": Case(lambda d: bounds.margin_uniform(drawn(d, 5), 1.0, 0.1), False),
+    "random_features.fourier": Case(
+        lambda d: random_features.fourier(drawn(d, 5, 3), 4, bandwidth=1.0, generator=seeded())(drawn(d, 2, 3))),
+    "random_features.relu": Case(
+        lambda d: random_features.relu(image_batch(d), 4, generator=seeded())(image_batch(d))),
+    "random_features.relu_gram": Case(lambda d: random_features.relu_gram(drawn(d, 4, 3))),
+    "random_features.sphere": Case(
+        lambda d: random_features.sphere(4, 3, generator=seeded()).to(d)),  # always made where the generator is
+    "random_features.fit_path": Case(
+        lambda d: random_features.fit_path(drawn(d, 4, 6), drawn(d, 4, 2), [2, 5], ridge=0.1), False),
     "flows.gradient_flow": Case(lambda d: flows.gradient_flow(*risk(d)[:2], lr=0.1, steps=3), False),
     "flows.central_flow": Case(
         lambda d: flows.central_flow(*quadratic(d), lr=2 / 1.9, steps=4, generator=seeded()), False),
@@ -194,4 +229,26 @@ CASES = {
     "flows.oscillation_covariance": Case(
         lambda d: flows.oscillation_covariance(drawn(d, 9, 3), drawn(d, 3, 2), t=4, window=4), False),
     "flows.time_average": Case(lambda d: flows.time_average(drawn(d, 9), window=4)),
+    "kernels.analytic": Case(lambda d: kernels.analytic(drawn(d, 4, 3), drawn(d, 2, 3), depth=2, bias_var=0.1)),
+    "kernels.nngp": Case(lambda d: kernels.nngp(drawn(d, 4, 3), depth=2)),
+    "kernels.ntk": Case(lambda d: kernels.ntk(drawn(d, 4, 3), depth=2, activation="erf")),
+    "kernels.empirical_ntk": Case(lambda d: [kernels.empirical_ntk(
+        models.mlp([3, 4, 2], generator=seeded()), drawn(d, 5, 3), w=network(d, lambda: models.mlp([3, 4, 2]))[1],
+        outputs=outputs, block=2) for outputs in ("full", "trace", 1)]),
+    "kernels.kernel_ridge": Case(
+        lambda d: kernels.kernel_ridge(torch.eye(4, device=d), drawn(d, 4, 2), drawn(d, 3, 4), ridge=0.1), False),
+    "kernels.predict_at_time": Case(lambda d: kernels.predict_at_time(
+        torch.eye(4, device=d), drawn(d, 4, 2), 3, k_test_train=drawn(d, 3, 4), lr=0.1)),
+    "mean_field.particles": Case(lambda d: mean_field.particles(4, 3, generator=seeded()).w.to(d)),
+    "mean_field.outputs": Case(lambda d: mean_field.outputs(cloud(d), drawn(d, 5, 3), activation="erf")),
+    "mean_field.tangent_kernel": Case(lambda d: mean_field.tangent_kernel(cloud(d), drawn(d, 5, 3))),
+    "mean_field.train_two_layer": Case(lambda d: mean_field.train_two_layer(
+        cloud(d), drawn(d, 5, 3), drawn(d, 5), times=[0.0, 1.0], x_test=drawn(d, 2, 3), y_test=drawn(d, 2),
+        direction=drawn(d, 3), keep=True), False),
+    "curves.segment": Case(lambda d: curves.segment(*drawn(d, 2, 3))(torch.linspace(0, 1, 4, device=d))),
+    "curves.connect": Case(
+        lambda d: curves.connect(batch_loss(d)[0], batch_loss(d)[1], -batch_loss(d)[1], n=10, batch_size=3,
+                                 lr=0.01, steps=3, generator=seeded()), False),
+    "curves.profile": Case(lambda d: curves.profile(risk(d)[0], curves.segment(*[risk(d)[1]] * 2), points=3)),
+    "curves.barrier": Case(lambda d: curves.barrier(drawn(d, 5))),
 }

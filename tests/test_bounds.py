@@ -134,6 +134,12 @@ def test_vc_is_the_growth_bound_with_the_sauer_sum_and_is_monotone():
     assert bounds.vc(10**7, 10, 0.05) < 0.01 < 1 < bounds.vc(10, 10, 0.05)
 
 
+def test_the_growth_bound_has_the_stated_terms():
+    """2Π(n) vectors: the factor 2 pays for the absolute value."""
+    expected = math.sqrt(2 * math.log(2 * 30) / 200) + math.sqrt(math.log(10) / 400)
+    assert bounds.from_growth(math.log(30), 200, 0.1) == pytest.approx(expected)
+
+
 def test_thresholds_on_the_line_deviate_less_than_the_growth_bound():
     """sup |R − R̂| over x ↦ 1{x ≤ t} is the Kolmogorov–Smirnov statistic, whose law is known."""
     for n in (10, 100):

@@ -207,6 +207,14 @@ def test_fitted_is_the_first_measured_epoch_without_error_and_stops_the_run():
     torch.testing.assert_close(stopped.losses, result.losses[:3, : len(stopped.times)], rtol=1e-9, atol=1e-12)
 
 
+def test_a_diverged_member_does_not_keep_the_others_waiting():
+    x, y = torch.eye(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    starts = train.stack([models.mlp([6, 6], generator=seeded(i)) for i in range(2)])
+    run = train.ensemble([6, 6], x, y, init=starts, lr=[1.0, 1e3], epochs=2000, loss="square", until_fitted=True)
+    assert run.fitted[0].isfinite() and run.fitted[1].isnan() and run.losses[1, -1].isnan()
+    assert run.times[-1] < 2000
+
+
 # ---- dropout and augmentation
 
 def test_dropout_silences_its_share_and_keeps_the_mean():
