@@ -16,16 +16,20 @@ from dlt_helpers import (
     functional,
     hessian,
     kernels,
+    matrix,
     mean_field,
     models,
+    posterior,
     random_features,
+    scaling,
     train,
 )
 
 ROOMS = {
     "data": data, "models": models, "functional": functional, "train": train, "hessian": hessian,
     "complementarity": complementarity, "bounds": bounds, "kernels": kernels, "flows": flows,
-    "random_features": random_features, "mean_field": mean_field, "curves": curves,
+    "random_features": random_features, "mean_field": mean_field, "curves": curves, "matrix": matrix,
+    "posterior": posterior, "scaling": scaling,
 }
 NO_DEVICE = {  # public, and nothing that a device could be wrong in
     "data.cifar10": "reads files", "data.digits": "reads files", "data.fashion_mnist": "reads files",
@@ -37,6 +41,10 @@ NO_DEVICE |= dict.fromkeys((f"bounds.{name}" for name in (
 NO_DEVICE |= dict.fromkeys((f"random_features.{name}" for name in (
     "isotropic", "marchenko_pastur", "mei_montanari", "moments", "two_ridge", "finite_d", "sphere_spectrum")),
     "numbers to numbers")
+NO_DEVICE |= {
+    "matrix.sensing": "always made where the generator is", "matrix.completion": "always made where the generator is",
+    "matrix.random_factors": "always made where the generator is", "posterior.gram_limit": "a small table, on the CPU",
+    "posterior.combine": "numbers", "scaling.character_flops": "numbers", "scaling.transformer_flops": "numbers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +133,31 @@ def quadratic(device):
 def cloud(device):
     """Return four particles in three dimensions."""
     return mean_field.Particles(drawn(device, 4), drawn(device, 4, 3))
+def characters(device):
+    """Return the weights of two character models on `device`, and 8 windows of 3 + 1 characters."""
+    weights = scaling.character_weights(4, 5, context=3, embedding=2, generators=[seeded(), seeded()])
+    return [w.to(device) for w in weights], torch.arange(32, device=device).reshape(8, 4) % 5
+
+
+def runs(device):
+    """Return N, D and losses of 16 runs that lie on a surface."""
+    N, D = (10.0 ** torch.arange(3.0, 7.0, device=device)[None].expand(4, 4) * (1 + z) for z in (0, 1))
+    N = N.T
+    return N.flatten(), D.flatten(), (1 + N**-0.4 + D**-0.3).flatten()
 
 
 RECORD = {"every": 1, "keep": True, "record": {"norm": lambda w: w.norm()}}
 RECORD_P = {"every": 1, "keep": True, "record": {"norm": lambda w, P: (P * w).norm()}}
+
+def recovery(device):
+    """Return a problem of 6 numbers of a 3 × 3 matrix, and two factors, on `device`."""
+    problem = matrix.sensing((3, 3), rank=1, n=6, generator=seeded(), dtype=torch.float32).to(device)
+    return problem, [drawn(device, 4, 3), drawn(device, 3, 4)]
+
+
+def small_prior(**options):
+    return posterior.Prior((3, 3), width=4, **options)
+
 
 CASES = {
     "data.pool": Case(lambda d: data.pool(images(d), 2)),
@@ -251,4 +280,54 @@ CASES = {
                                  lr=0.01, steps=3, generator=seeded()), False),
     "curves.profile": Case(lambda d: curves.profile(risk(d)[0], curves.segment(*[risk(d)[1]] * 2), points=3)),
     "curves.barrier": Case(lambda d: curves.barrier(drawn(d, 5))),
+    "matrix.train_loss": Case(lambda d: matrix.train_loss(recovery(d)[0], drawn(d, 3, 3)), False),
+    "matrix.unseen_loss": Case(lambda d: matrix.unseen_loss(recovery(d)[0], drawn(d, 3, 3)), False),
+    "matrix.recovery_gradient": Case(lambda d: matrix.recovery_gradient(recovery(d)[0], drawn(d, 3, 3)), False),
+    "matrix.network": Case(lambda d: matrix.network([drawn(d, 4, 3), drawn(d, 3, 4)], torch.tanh, normalise=True)),
+    "matrix.product": Case(lambda d: matrix.product([drawn(d, 4, 3), drawn(d, 3, 4)])),
+    "matrix.imbalance": Case(lambda d: matrix.imbalance([drawn(d, 4, 3), drawn(d, 3, 4)])),
+    "matrix.balanced_factors": Case(lambda d: matrix.balanced_factors(drawn(d, 3, 3), 3, width=4)),
+    "matrix.effective_rank": Case(lambda d: matrix.effective_rank(drawn(d, 4).abs())),
+    "matrix.factor_velocities": Case(
+        lambda d: matrix.factor_velocities(drawn(d, 3, 3), [drawn(d, 4, 3), drawn(d, 3, 4)])),
+    "matrix.gradient_flow": Case(
+        lambda d: matrix.gradient_flow(lambda W: W - 1, [drawn(d, 4, 3), drawn(d, 3, 4)], [0.0, 0.1]), False),
+    "matrix.singular_value_velocity": Case(
+        lambda d: matrix.singular_value_velocity(drawn(d, 3, 3), drawn(d, 3, 3), 3)),
+    "matrix.singular_value_ode": Case(lambda d: matrix.singular_value_ode(
+        drawn(d, 2).abs(), drawn(d, 3, 2), torch.arange(3.0, device=d), 3)),
+    "matrix.descend": Case(lambda d: [matrix.descend(*recovery(d), lr=0.1, steps=3, method=m, momentum=0.5)
+                                      for m in ("gd", "normalised", "adam")], False),
+    "posterior.prior_loss": Case(
+        lambda d: posterior.prior_loss(small_prior(), recovery(d)[0], 20, generator=seeded()), False),
+    "posterior.guess_and_check": Case(
+        lambda d: posterior.guess_and_check(small_prior(), recovery(d)[0], 0.5, 20, generator=seeded()), False),
+    "posterior.conditioned": Case(
+        lambda d: posterior.conditioned(small_prior(), recovery(d)[0], 0.5, 5, generator=seeded()), False),
+    "posterior.all_pairs": Case(
+        lambda d: posterior.all_pairs(small_prior(), recovery(d)[0], 0.5, 9, 9, generator=seeded()), False),
+    "posterior.splitting": Case(
+        lambda d: posterior.splitting(small_prior(), recovery(d)[0], 0.5, 9, generator=seeded()), False),
+    "scaling.surface": Case(lambda d: scaling.surface(E=1, A=1, B=1, alpha=1, beta=1, device=d)(*runs(d)[:2])),
+    "scaling.huber": Case(lambda d: scaling.huber(drawn(d, 4), 1.0)),
+    "scaling.objective": Case(lambda d: scaling.objective(
+        scaling.surface(E=1, A=1, B=1, alpha=1, beta=1, device=d), *(z.double() for z in runs(d)))),
+    "scaling.fit_chinchilla": Case(lambda d: scaling.fit_chinchilla(
+        *runs(d), n_bootstrap=2, generator=seeded(), steps=5), False),
+    "scaling.resamples": Case(lambda d: scaling.resamples(4, 2, generator=seeded()), False),
+    "scaling.power_law": Case(lambda d: scaling.power_law(*runs(d)[::2])(3.0), False),
+    "scaling.isoflop": Case(lambda d: scaling.isoflop(runs(d)[0][:5], drawn(d, 3, 5).exp())),
+    "scaling.at_compute": Case(lambda d: scaling.at_compute(
+        10, torch.arange(1, 5, device=d), drawn(d, 2, 4).exp(), torch.full((2,), 150.0, device=d))),
+    "scaling.batch_law": Case(lambda d: scaling.batch_law(torch.arange(1.0, 5.0, device=d), 1 + drawn(d, 4).exp()),
+                              False),
+    "scaling.gradient_noise_scale": Case(lambda d: scaling.gradient_noise_scale(drawn(d, 4, 3)), False),
+    "scaling.character_weights": Case(lambda d: characters(d)[0]),  # made on the generators' device
+    "scaling.character_logits": Case(lambda d: scaling.character_logits(characters(d)[0], characters(d)[1][:, :3])),
+    "scaling.character_gradient": Case(lambda d: scaling.character_gradient(
+        characters(d)[0], characters(d)[1].view(2, 4, 4))),
+    "scaling.character_losses": Case(lambda d: scaling.character_losses(*characters(d)), False),
+    "scaling.train_characters": Case(lambda d: scaling.train_characters(
+        4, torch.arange(60, device=d) % 5, torch.arange(60, device=d) % 5, n_tokens=5, context=3, embedding=2,
+        batch=8, at=[8, 16], generators=[seeded()]), False),
 }
