@@ -140,7 +140,7 @@ def test_an_overtaking_eigenvalue_is_seen_although_nothing_rotates(monkeypatch):
         return values
 
     assert path() == pytest.approx([10, 9, 8, 8, 9, 10, 11], rel=2e-3)
-    monkeypatch.setattr(hessian, "SPARE", 0)  # the control: with one vector the crossing is not noticed
+    monkeypatch.setattr(hessian.krylov, "SPARE", 0)  # the control: with one vector the crossing is not noticed
     assert path()[-1] == pytest.approx(4, rel=1e-2)
 
 
